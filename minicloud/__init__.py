@@ -1,0 +1,3 @@
+"""minicloud: the original OpenStack Nova in a small, modern form."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Identity v3: who one is, what there is and where."""

@@ -1,0 +1,1 @@
+"""The compute daemon: makes the guests of its host equal to their rows."""

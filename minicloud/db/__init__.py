@@ -1,0 +1,1 @@
+"""The one database all daemons share: sessions, tables, queries and migrations."""

@@ -1,0 +1,1 @@
+"""The network daemon: serves the networks of its host."""

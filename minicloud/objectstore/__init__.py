@@ -1,0 +1,1 @@
+"""The daemon that keeps bytes: S3's objects, and images."""

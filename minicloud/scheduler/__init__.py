@@ -1,0 +1,1 @@
+"""The scheduler daemon: which host takes an instance."""
