@@ -182,10 +182,13 @@ class Life:
     def rest(self, patience_s: float) -> None:
         """Take nothing more and stop what is under way; the row still says that it lives."""
         self._over.set()
-        if self._server is not None:
-            self._server.stop()
+        self._stop_listening()
         if self.begun.is_set():
             work.stop(self.manager, patience_s)
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.stop()
 
     def wait(self, seconds: float | None = None) -> bool:
         """True when the life is over."""
@@ -251,6 +254,9 @@ class Life:
             if self.fenced.is_set():
                 return
             LOG.critical("%s was replaced by another process, or its host fenced: ending", self.id)
+            # whoever has its place has its queue too: no nudge there is for this process; beside
+            # the rest, because a broker that is away is waited for
+            deaf = concurrency.start("deaf", self._stop_listening)
             try:
                 self.manager.work.stop(CONF.stop_s)
                 mine = _owner(self.id, self.manager.me.epoch)
@@ -261,6 +267,7 @@ class Life:
                 LOG.warning("%s: left to the next start: %s", self.id, error)
             except Exception:
                 LOG.exception("%s: what is no longer its own is left to the next start", self.id)
+            deaf.join(CONF.stop_s)
             self.fenced.set()
             self._over.set()
 
@@ -304,6 +311,9 @@ class Life:
         while not self._over.is_set():
             try:
                 self._server = rpc.serve(self.manager, self.manager.protocol, self.host)
+                if self._over.is_set():  # it did not see the server
+                    self._stop_listening()
+                    return
                 LOG.info("%s listens for nudges", self.id)
                 self.ready.set()
                 return

@@ -128,7 +128,8 @@ class InProcessCloud:
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self.life = daemon.Life
-        self.lives: dict[str, daemon.Life] = {}
+        self.lives: dict[str, daemon.Life] = {}  # that in each place now
+        self._begun: list[daemon.Life] = []
         self.hypervisors: dict[str, simulated_hypervisor.Simulated] = {}
         self.wires: dict[str, simulated_wires.Simulated] = {}
         self.stores: dict[str, simulated_volumes.Simulated] = {}
@@ -165,6 +166,7 @@ class InProcessCloud:
 
     def _live(self, manager: object, host: str) -> None:
         life = self.life(manager, host, "nova")
+        self._begun.append(life)
         life.begin()
         self.lives[life.id] = life
         assert life.ready.wait(100), f"{life.id} does not listen"
@@ -173,8 +175,11 @@ class InProcessCloud:
         self.lives.pop(id).end()
 
     def close(self) -> None:
+        """All have ended, those in whose place another is too: their queues are the next cloud's."""
         for id in list(self.lives):
             self.stop(id)
+        for life in self._begun:
+            life.rest(0)
 
     @staticmethod
     def wait(condition: Callable[[], object], limit_s: float = 100.0) -> object:

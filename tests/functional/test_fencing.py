@@ -171,6 +171,20 @@ def test_a_daemon_that_is_fenced_ends_at_its_next_sign_of_life(rack: Rack) -> No
     assert life.wait(0)
 
 
+def test_a_daemon_that_was_replaced_takes_no_nudge_from_the_one_in_its_place(
+    bare_cloud: InProcessCloud, verbs: Verbs, options: Options
+) -> None:
+    options("work", sweep_s=3600)  # or the sweep would hide a nudge that was lost
+    for daemon_ in (bare_cloud.network, bare_cloud.scheduler, bare_cloud.compute):
+        daemon_("h1")
+    replaced = bare_cloud.lives["compute@h1"]
+    bare_cloud.compute("h1")
+    bare_cloud.wait(replaced.fenced.is_set)
+    for _ in range(8):
+        [id] = verbs.run()
+        bare_cloud.wait(lambda id=id: verbs.state(id) == "running")
+
+
 def test_a_daemon_that_is_fenced_ends_instead_of_taking_up_work(
     rack: Rack, verbs: Verbs, options: Options
 ) -> None:
