@@ -81,7 +81,11 @@ def left(*conditions: Any) -> Any:
 def forget_left(tx: Tx, *, network_id: str | None = None, group_ids: Collection[str] = ()) -> None:
     """The addresses `left` in that network, or by instances that left one of these groups, are
     free again; and no leaving is remembered of an instance that has none any more, whoever freed
-    it (the release before this one knows nothing of leavings)."""
+    it (the release before this one knows nothing of leavings).
+
+    To be called after the caller has stored how far it has applied: of two that are the last to
+    let go of an address, and store that at the same moment, the second sees the first.
+    """
     address, gone = models.Address, models.GroupLeaving
     among = (
         address.network_id == network_id
@@ -90,7 +94,10 @@ def forget_left(tx: Tx, *, network_id: str | None = None, group_ids: Collection[
             sa.select(gone.instance_id).where(gone.group_id.in_(group_ids))
         )
     )
-    found = list(tx.scalars(left(among)))
+    leaving = sa.select(address.id).where(address.leaving.is_not(None), among)
+    met = list(tx.scalars(leaving.order_by(address.id).with_for_update()))
+    # looked at only now: whoever held one of them has committed
+    found = list(tx.scalars(left(address.id.in_(met)))) if met else []
     if found:
         tx.changed(sa.delete(address).where(address.id.in_([row.id for row in found])))
     booked = sa.select(address.id).where(address.instance_id == gone.instance_id).exists()

@@ -350,9 +350,7 @@ def test_a_cloud_at_work_has_nothing_wrong(world: World, verbs: Verbs) -> None:
     more = verbs.run(5)
     verbs.terminate(world.other)
     verbs.stop(world.guest)
-    # judged by two looks a moment apart, and a busy machine has long moments; who frees an address
-    # may be the next sweep, when the last two to let go of it did so at the same time
-    passing = {findings.FILTER_DIFFERS, findings.ADDRESS_NOT_FREED}
+    passing = {findings.FILTER_DIFFERS}  # two looks a moment apart: a busy machine has long ones
     assert kinds(look()) <= passing
     verbs.terminate(*more)
     while {verbs.state(id) for id in more} != {"terminated"}:

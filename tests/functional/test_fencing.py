@@ -25,7 +25,7 @@ from minicloud.db import models
 from minicloud.db.session import Tx, reading, transaction
 from minicloud.network.manager import Manager as Network
 from tests.conftest import InProcessCloud
-from tests.databases import database
+from tests.databases import SERVERS, database
 from tests.functional.conftest import Verbs, instance, rows
 
 __all__ = ["database"]  # a fixture: each test runs on every engine
@@ -630,6 +630,29 @@ def test_a_network_daemon_stopped_while_it_serves_wakes_and_serves_no_more(
     rack.cloud.wait(life.fenced.is_set)
     assert old.serving() == set()
     assert networks.find(admin())[0].host == "h2"
+
+
+# SQLite's writers take turns: there is no same moment
+@pytest.mark.parametrize("database", SERVERS, indirect=True)
+def test_an_address_is_free_when_the_last_two_let_go_of_it_at_the_same_moment(
+    bare_cloud: InProcessCloud, verbs: Verbs, at: Actions, options: Options
+) -> None:
+    options("work", sweep_s=3600)  # which would free it
+    for daemon_ in (bare_cloud.network, bare_cloud.scheduler, bare_cloud.compute):
+        daemon_("h1")
+    stays, goes = verbs.run(2)  # the filter lists their group until after the last has gone
+    bare_cloud.wait(lambda: verbs.state(stays) == verbs.state(goes) == "running")
+    served = Stopped(at, "apply_network.served")
+    storing = Stopped(at, "compute.manager._store_groups.commit")
+    stored = threading.Event()
+    at["network.manager._store.committed"] = stored.set
+    verbs.terminate(goes)
+    served.wait()
+    storing.wait()
+    served.go_on()
+    stored.wait(1)  # in vain, when it waits for the other as it must
+    storing.go_on()
+    bare_cloud.wait(lambda: len(rows(models.Address)) == 1)
 
 
 def test_a_network_that_nobody_can_serve_waits_for_the_first_that_comes(rack: Rack) -> None:
