@@ -175,7 +175,7 @@ class InProcessCloud:
         self.lives.pop(id).end()
 
     def close(self) -> None:
-        """All have ended, those in whose place another is too: their queues are the next cloud's."""
+        """None listens any more, nor do those that were replaced: the next cloud has their queues."""
         for id in list(self.lives):
             self.stop(id)
         for life in self._begun:

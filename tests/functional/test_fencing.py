@@ -181,8 +181,8 @@ def test_a_daemon_that_was_replaced_takes_no_nudge_from_the_one_in_its_place(
     bare_cloud.compute("h1")
     bare_cloud.wait(replaced.fenced.is_set)
     for _ in range(8):
-        [id] = verbs.run()
-        bare_cloud.wait(lambda id=id: verbs.state(id) == "running")
+        ids = verbs.run()
+        bare_cloud.wait(lambda ids=ids: verbs.state(ids[0]) == "running")
 
 
 def test_a_daemon_that_is_fenced_ends_instead_of_taking_up_work(
