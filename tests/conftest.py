@@ -175,7 +175,7 @@ class InProcessCloud:
         self.lives.pop(id).end()
 
     def close(self) -> None:
-        """None listens any more, nor do those that were replaced: the next cloud has their queues."""
+        """None listens any more, the replaced ones too: the next cloud has the same queues."""
         for id in list(self.lives):
             self.stop(id)
         for life in self._begun:
