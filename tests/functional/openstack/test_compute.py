@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from minicloud import context, states
 from minicloud.api.openstack.compute import service
-from minicloud.cloud import images, instances, quotas, statuses
+from minicloud.cloud import images, instances, quotas, statuses, volumes
 from minicloud.context import Context
 from minicloud.db import models
 from minicloud.db.session import reading
@@ -120,6 +120,33 @@ def test_what_ec2_started_is_a_server_with_the_same_facts(door, create):
     id = create("mine").json["server"]["id"]
     [same] = instances.find(dataclasses.replace(ctx, request_id="req-2"), ids=[id]).items
     assert same.row.name == "mine"
+
+
+def test_a_server_names_its_volumes_as_long_as_it_has_them(door, cloud, create):
+    cloud.volume("h1")
+    id = create().json["server"]["id"]
+    wait_for(cloud, door, id, "ACTIVE")
+
+    def ctx():
+        request = context.new_request_id()
+        return Context(request, door.bob.user_id, door.bob.project_id, "bob", "bobs")
+
+    def named():
+        found = show(door, id).json["server"]["os-extended-volumes:volumes_attached"]
+        return [one["id"] for one in found]
+
+    volume = volumes.create(ctx(), size_gib=1, zone="nova").row.id
+
+    def found():
+        [one] = volumes.find(ctx(), ids=[volume]).items
+        return one
+
+    cloud.wait(lambda: found().row.state == "available")
+    volumes.attach(ctx(), volume, id, "/dev/vdb")
+    assert named() == [volume]
+    cloud.wait(lambda: found().attachments[0].state == "attached")
+    volumes.detach(ctx(), volume)
+    cloud.wait(lambda: named() == [])
 
 
 # --- creating ---------------------------------------------------------------------------------

@@ -331,7 +331,9 @@ def _view(
         "OS-EXT-STS:task_state": statuses.task_state(row.state, row.rest),
         "OS-EXT-STS:vm_state": statuses.vm_state(row.state, row.rest),
         "OS-EXT-STS:power_state": statuses.power_state(row.state, row.rest),
-        "os-extended-volumes:volumes_attached": [],
+        "os-extended-volumes:volumes_attached": [
+            {"id": one.volume_id} for one in view.attachments
+        ],
         "security_groups": [{"name": name} for _, name in view.groups],
     }
     if status in ("ACTIVE", "BUILD"):
