@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from launcher import configuration, rabbitmq, services, state, variables
 from tests.integration.running import exported
 from tests.promises import clients
-from tests.promises.daemons import LIMIT_S, Daemon, Nursery, wait
+from tests.promises.daemons import LIMIT_S, STARTED, Daemon, Nursery, wait
 
 T = TypeVar("T")
 
@@ -153,9 +153,11 @@ class Cloud:
         number = ["api", "api2"].index(name) if name in ("api", "api2") else 0
         if number:
             environment |= self._second_door()
-        order = self._order(name, DAEMONS[name], environment)
+        order, log = self._order(name, DAEMONS[name], environment), self.made.state.log(name)
         with self._forking:
-            self.daemons[name] = Daemon(name, self.nursery.fork(order), self.made.state.log(name))
+            with log.open("a") as said:
+                said.write(f"{STARTED}\n")  # what the one before it said is not its own
+            self.daemons[name] = Daemon(name, self.nursery.fork(order), log)
 
     def _second_door(self) -> dict[str, str]:
         """Another front door of the same cloud, as if on a host of its own."""

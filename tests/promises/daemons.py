@@ -16,12 +16,11 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import IO, Any, TypeVar
 
-from minicloud import __version__
 from tests.integration.running import TOP
 
 T = TypeVar("T")
 
-BEGINS, LISTENS = f" {__version__}, cloud ", " listens for nudges"  # in a daemon's log
+STARTED, LISTENS = "--- a new process", " listens for nudges"  # in a daemon's log
 
 LIMIT_S = 60.0  # for anything that takes moments on a machine that is not busy
 
@@ -109,9 +108,9 @@ class Daemon:
         return False
 
     def hears(self) -> bool:
-        """It has begun, and listens for nudges; its log may begin when it did already."""
+        """It listens for nudges; its log may begin when it did already."""
         said = self.log.read_text(errors="replace")
-        return not self.gone() and said.rfind(LISTENS) >= said.rfind(BEGINS)
+        return not self.gone() and said.rfind(LISTENS) >= said.rfind(STARTED)
 
     def signal(self, number: int) -> None:
         """Nothing happens to one that is gone."""
