@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import socket
+import stat
 import statistics
 import tempfile
 import time
@@ -88,8 +89,10 @@ def _alone(cloud: RunningCloud, guest: Guest) -> Boot:
     address = guest.address
     cloud.command("stop", "compute")
     libvirt = ["virsh", "-q", "-c", f"qemu+unix:///system?socket={cloud.state}/{SOCKET}"]
-    spaces.sh(*libvirt, "destroy", guest.id)
-    found = ET.fromstring(spaces.sh(*libvirt, "dumpxml", guest.id))
+    domains = spaces.sh(*libvirt, "list", "--name").split()
+    [domain] = [name for name in domains if name.endswith(guest.id)]
+    spaces.sh(*libvirt, "destroy", domain)
+    found = ET.fromstring(spaces.sh(*libvirt, "dumpxml", domain))
     disk = found.find("devices/disk/source")
     assert disk is not None
     overlay = pathlib.Path(disk.attrib["file"])
@@ -100,7 +103,8 @@ def _alone(cloud: RunningCloud, guest: Guest) -> Boot:
     new = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, str(overlay)]
     spaces.sh(*new)
     os.chown(overlay, owner.st_uid, owner.st_gid)
-    spaces.sh(*libvirt, "start", guest.id)
+    overlay.chmod(stat.S_IMODE(owner.st_mode))
+    spaces.sh(*libvirt, "start", domain)
     active_s = timer.until(lambda: True, "it runs")
     boot = Boot(active_s, timer.until(lambda: _speaks(address), "ssh"), timer.cpu_s())
     cloud.command("start", "compute")
