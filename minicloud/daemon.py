@@ -70,6 +70,7 @@ class Life:
         self.id = f"{self.topic}@{host}"
         self._server: Any = None
         self._ending = threading.Lock()  # of those that find it fenced, one ends it
+        self._deaf = threading.Event()  # it is to take no nudge any more
         self._over = threading.Event()
         self.begun = threading.Event()  # the manager has started
         self.ready = threading.Event()  # … and listens for nudges
@@ -187,8 +188,16 @@ class Life:
             work.stop(self.manager, patience_s)
 
     def _stop_listening(self) -> None:
+        self._deaf.set()
         if self._server is not None:
             self._server.stop()
+
+    def _leave_queue(self) -> None:
+        """What the broker has handed over already goes to another reader; waits for a broker that
+        is away."""
+        self._stop_listening()
+        if self._server is not None:
+            self._server.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
         """True when the life is over."""
@@ -254,11 +263,12 @@ class Life:
             if self.fenced.is_set():
                 return
             LOG.critical("%s was replaced by another process, or its host fenced: ending", self.id)
-            # whoever has its place has its queue too: no nudge there is for this process; beside
-            # the rest, because a broker that is away is waited for
-            deaf = concurrency.start("deaf", self._stop_listening)
+            # whoever has its place has its queue too: no nudge there is for this process
+            until = time.monotonic() + CONF.stop_s
+            deaf = concurrency.start("deaf", self._leave_queue)
             try:
                 self.manager.work.stop(CONF.stop_s)
+                deaf.join(max(0.0, until - time.monotonic()))
                 mine = _owner(self.id, self.manager.me.epoch)
                 if mine is not None and self.manager.trusted:
                     others = mine != machine_id()
@@ -267,7 +277,6 @@ class Life:
                 LOG.warning("%s: left to the next start: %s", self.id, error)
             except Exception:
                 LOG.exception("%s: what is no longer its own is left to the next start", self.id)
-            deaf.join(CONF.stop_s)
             self.fenced.set()
             self._over.set()
 
@@ -308,18 +317,18 @@ class Life:
 
     def listen(self) -> None:
         """Be reachable for nudges; a broker that is away is waited for."""
-        while not self._over.is_set():
+        while not self._deaf.is_set():
             try:
                 self._server = rpc.serve(self.manager, self.manager.protocol, self.host)
-                if self._over.is_set():  # it did not see the server
-                    self._stop_listening()
+                if self._deaf.is_set():  # who set it did not see the server
+                    self._leave_queue()
                     return
                 LOG.info("%s listens for nudges", self.id)
                 self.ready.set()
                 return
             except Exception as error:
                 LOG.warning("%s: no broker yet: %s", self.id, error)
-                self._over.wait(2.0)
+                self._deaf.wait(2.0)
 
 
 @transaction

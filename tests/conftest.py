@@ -176,10 +176,12 @@ class InProcessCloud:
 
     def close(self) -> None:
         """None listens any more, the replaced ones too: the next cloud has the same queues."""
-        for id in list(self.lives):
-            self.stop(id)
-        for life in self._begun:
-            life.rest(0)
+        try:
+            for id in list(self.lives):
+                self.stop(id)
+        finally:
+            for life in self._begun:
+                life.rest(0)
 
     @staticmethod
     def wait(condition: Callable[[], object], limit_s: float = 100.0) -> object:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import sqlalchemy as sa
 
-from minicloud import checkpoint, daemon, errors, states
+from minicloud import checkpoint, daemon, errors, rpc, states
 from minicloud.cloud import fencing, groups, hosts, networks, shown, statuses, volumes
 from minicloud.cloud.rules import RuleSpec
 from minicloud.compute.manager import Manager as Compute
@@ -183,6 +183,34 @@ def test_a_daemon_that_was_replaced_takes_no_nudge_from_the_one_in_its_place(
     for _ in range(8):
         ids = verbs.run()
         bare_cloud.wait(lambda ids=ids: verbs.state(ids[0]) == "running")
+
+
+def test_a_daemon_that_is_fenced_before_it_listens_never_does(
+    bare_cloud: InProcessCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
+
+    class Late:
+        """A server that came when all was over."""
+
+        stop = staticmethod(stopped.set)
+        wait = staticmethod(stopped.set)
+
+    def serve(*what: object) -> Late:
+        asked.set()
+        assert go_on.wait(100)
+        return Late()
+
+    monkeypatch.setattr(rpc, "serve", serve)
+    life = daemon.Life(
+        Compute(Hypervisor(bare_cloud.directory("simulated", "h1")), False), "h1", "nova"
+    )
+    life.begin()
+    assert asked.wait(100)
+    life.fence()
+    go_on.set()
+    assert stopped.wait(100)
+    assert not life.ready.is_set()
 
 
 def test_a_daemon_that_is_fenced_ends_instead_of_taking_up_work(
@@ -632,6 +660,14 @@ def test_a_network_daemon_stopped_while_it_serves_wakes_and_serves_no_more(
     assert networks.find(admin())[0].host == "h2"
 
 
+def all_is_applied(cloud: InProcessCloud) -> bool:
+    """The network and the group are served as they are wanted, and nothing is queued."""
+    wanted = {row.id: row.wanted for row in [*rows(models.Network), *rows(models.SecurityGroup)]}
+    applied = {row.thing: row.applied for row in rows(models.Applied)}
+    idle = all(life.manager.work.counts() == (0, 0) for life in cloud.lives.values())
+    return applied == wanted and idle
+
+
 # SQLite's writers take turns: there is no same moment
 @pytest.mark.parametrize("database", SERVERS, indirect=True)
 def test_an_address_is_free_when_the_last_two_let_go_of_it_at_the_same_moment(
@@ -642,6 +678,7 @@ def test_an_address_is_free_when_the_last_two_let_go_of_it_at_the_same_moment(
         daemon_("h1")
     stays, goes = verbs.run(2)  # the filter lists their group until after the last has gone
     bare_cloud.wait(lambda: verbs.state(stays) == verbs.state(goes) == "running")
+    bare_cloud.wait(lambda: all_is_applied(bare_cloud))  # or what is held is of the launch
     served = Stopped(at, "apply_network.served")
     storing = Stopped(at, "compute.manager._store_groups.commit")
     stored = threading.Event()

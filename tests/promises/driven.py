@@ -433,9 +433,10 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Driven], N
         forbid(what)
         give_way()
 
-    def begin(name: str, call: object, *words: object) -> None:
+    def begin(name: str, call: object, *words: object) -> object:
         if clouds:
             clouds[0].begun(name, call)
+        return types.SimpleNamespace(join=lambda limit_s: None)
 
     time = types.SimpleNamespace(monotonic=lambda: clouds[0].now_s if clouds else 0.0)
     locks = types.SimpleNamespace(Lock=lambda: Turn(clouds), Event=threading.Event)

@@ -56,7 +56,7 @@ REAL = (  # CONNECTION_TYPE=libvirt
 )
 DATABASE = ("mariadb-server",)
 # cloud-init for its ds-identify, faketime for its library, systemd for systemd-analyze
-TESTS = (*REAL, *DATABASE, "postgresql", "cloud-init", "faketime", "systemd")
+TESTS = (*REAL, *DATABASE, "postgresql", "cloud-init", "faketime", "iputils-ping", "systemd")
 
 UNIT_TYPES = (".service", ".socket", ".timer", ".path", ".target")
 
