@@ -84,7 +84,8 @@ def forget_left(tx: Tx, *, network_id: str | None = None, group_ids: Collection[
     it (the release before this one knows nothing of leavings).
 
     To be called after the caller has stored how far it has applied: of two that are the last to
-    let go of an address, and store that at the same moment, the second sees the first.
+    let go of an address, and store that at the same moment, the second sees the first.  Only who
+    forgets a group in the moment in which an instance leaves it may not; then the sweep does it.
     """
     address, gone = models.Address, models.GroupLeaving
     among = (
