@@ -270,6 +270,11 @@ class Cloud:
             daemon = self.daemons[name]
         return daemon if daemon.pid == self.reached(name) else None
 
+    def down(self) -> list[str]:
+        """The daemons that are dead."""
+        with self._forking:
+            return [name for name in DAEMONS if self.daemons[name].gone()]
+
     def log_lines(self) -> list[str]:
         """What the daemons have logged since `begin_anew`."""
         return [
