@@ -118,6 +118,7 @@ class Life:
         manager.me = states.Daemon(self.id, self.host, row.epoch)
         manager.work = work.Queue(work.CONF.workers)
         manager.work.on_fenced = self._fenced
+        manager.still_trusted = self._still_trusted
         manager.trusted = False  # until it is known
         manager.trusted = self._patiently(lambda: _trusted(row))
         self._beats = row.beats
@@ -229,24 +230,28 @@ class Life:
         if written is None:
             return False
         if written < number:
-            self._lose_trust(written - 1, number - 1)
+            self._lose_trust(written)
         self._beats = written
         # with no room on the disk, what is not noted is only found out later, if it must be
         with contextlib.suppress(OSError):
             _beats_file(self.id).write_text(str(written))
         return True
 
-    def _look_back(self) -> None:
-        """The database, if it is trusted, is as young as the last heartbeat: a sweep, which takes
-        away what no row names, must not wait for the next one to find out."""
+    def _still_trusted(self) -> bool:
+        """Whether the database is as young as the last heartbeat.  Who takes away what no row
+        names asks between the reading of the rows and the taking away: a database that was
+        restored before or while the rows were read is found out, however late the next heartbeat.
+        """
         known = self._beats
         found = _beats(self.id)
         if found < known:
-            self._lose_trust(found, known)
+            self._lose_trust(found)
+        return bool(self.manager.trusted)
 
-    def _lose_trust(self, found: int, known: int) -> None:
+    def _lose_trust(self, found: int) -> None:
         self.manager.trusted = False
-        _distrust(self.id, f"{found} heartbeats of {self.id}", str(known))
+        _distrust(self.id, f"{found} heartbeats of {self.id}", str(self._beats))
+        self._beats = found  # once the operator trusts it, this is what it knew
 
     def _fenced(self) -> None:
         """A worker found it out; it must go on to its end, so another thread ends the life."""
@@ -270,7 +275,7 @@ class Life:
                 self.manager.work.stop(CONF.stop_s)
                 deaf.join(max(0.0, until - time.monotonic()))
                 mine = _owner(self.id, self.manager.me.epoch)
-                if mine is not None and self.manager.trusted:
+                if mine is not None and self._still_trusted():
                     others = mine != machine_id()
                     self.manager.let_go(self.host, everything=others)
             except errors.Error as error:
@@ -289,7 +294,6 @@ class Life:
         """One look for work whose nudge was lost and at the host; it raises nothing."""
         try:
             work.sweep(self.manager)
-            self._look_back()
             self.manager.sweep()
             if self.manager.host_booted:
                 # only now: whoever died before this brings the guests back at its next start

@@ -7,7 +7,7 @@ import base64
 import functools
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -74,6 +74,7 @@ class Manager(interfaces.Compute):
     me: states.Daemon
     work: Any
     trusted = True
+    still_trusted: Callable[[], bool]
     host_booted = False  # the host booted since its last heartbeat: its guests are off
 
     def __init__(self, hypervisor: drivers.Hypervisor, wired: bool) -> None:
@@ -320,8 +321,7 @@ class Manager(interfaces.Compute):
         self._protect(complete=True)
         self._see()
         self._see_volumes()
-        if self.trusted:
-            self._clean()
+        self._clean()
 
     def _compare_guests(self) -> list[Finding]:
         """All that a sweep mends of guests; twice looked at, the order of reading does not
@@ -367,9 +367,11 @@ class Manager(interfaces.Compute):
                 LOG.debug("attachment %s moved meanwhile", finding.id)
 
     def _clean(self) -> None:
-        """List the host first, then read the rows."""
+        """List the host first, then read the rows, then ask whether they are to be trusted."""
         present = self.driver.inventory()
         kept = _kept(self.me.host)
+        if not self.still_trusted():
+            return
         limit = max(CONF.cleanup_limit, len(present.guests) // 20)
         taps = []
         for finding in _cleared(present, kept):
@@ -390,7 +392,7 @@ class Manager(interfaces.Compute):
         self.driver.tidy(present.images - kept.images, taps)
 
     def _remove(self, id: str) -> None:
-        if not self.trusted or id in _kept(self.me.host).guests:
+        if id in _kept(self.me.host).guests or not self.still_trusted():
             return
         try:
             self.driver.destroy(id, keep_disk=True)
@@ -399,7 +401,7 @@ class Manager(interfaces.Compute):
 
     def _let_go(self, id: str, letter: str) -> None:
         kept = _kept(self.me.host)
-        if not self.trusted or id not in kept.guests or (id, letter) in kept.disks:
+        if id not in kept.guests or (id, letter) in kept.disks or not self.still_trusted():
             return
         try:
             self.driver.detach(id, letter, _last_export(id, letter), lambda: None)

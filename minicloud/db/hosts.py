@@ -182,9 +182,10 @@ def beat(tx: Tx, id: str, epoch: int, number: int, **facts: Any) -> int | None:
     """Write the heartbeat, which is the daemon's `number`th; None when another process has taken
     its place.
 
-    Otherwise the number that was written: a smaller one when the row knows fewer beats than this
-    daemon has seen it take, and so the database is an older one.  A beat whose answer was lost may
-    be written again.
+    Otherwise the number the row knows now: a smaller one when it knows fewer beats than this
+    daemon has seen it take, and so the database is an older one.  It is not raised then: who looks
+    before the daemon has said that it distrusts it finds that out too.  A beat whose answer was
+    lost may be written again.
     """
     model = models.Host
     mine = sa.update(model).where(model.id == id, model.epoch == epoch)
@@ -194,9 +195,8 @@ def beat(tx: Tx, id: str, epoch: int, number: int, **facts: Any) -> int | None:
     rows = [row for row in hold(tx, model, [id]) if row.epoch == epoch]
     if not rows:
         return None
-    number = rows[0].beats + 1
-    tx.changed(mine.values(heartbeat=models.now(), beats=number, **facts))
-    return number
+    tx.changed(mine.values(heartbeat=models.now(), **facts))
+    return rows[0].beats
 
 
 def beats(tx: Tx, id: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from oslo_config import cfg
@@ -49,6 +49,7 @@ class Manager(interfaces.Network):
     me: states.Daemon
     work: Any
     trusted = True
+    still_trusted: Callable[[], bool]
 
     def __init__(self, wires: Wires) -> None:
         self.driver = wires
@@ -81,7 +82,8 @@ class Manager(interfaces.Network):
         present = self.driver.inventory()
         _adopt(self.me)
         self._apply_all()
-        for finding in comparing.orphans(present, _numbers()) if self.trusted else ():
+        found = comparing.orphans(present, _numbers())
+        for finding in found if self.still_trusted() else ():
             LOG.warning("%s: removing it", finding.what)
             job = functools.partial(self._remove, int(finding.id))
             self.work.add(f"number:{finding.id}", "remove", job, "ending")
@@ -121,7 +123,7 @@ class Manager(interfaces.Network):
             self.apply_network(Context("sweep"), network.id)
 
     def _remove(self, number: int) -> None:
-        if not self.trusted or number in _numbers():
+        if number in _numbers() or not self.still_trusted():
             return
         try:
             self.driver.remove(number)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from typing_extensions import override
@@ -29,6 +29,7 @@ class Manager(interfaces.Objectstore):
     me: states.Daemon
     work: work.Queue
     trusted: bool
+    still_trusted: Callable[[], bool]
 
     def __init__(self) -> None:
         self.ready = False  # `me` is known: requests may be served
@@ -84,8 +85,7 @@ class Manager(interfaces.Objectstore):
         for image in uploads.never_begun():
             uploads.give_up(_context(), image.id, "the upload was never begun", begun=False)
         self._see()
-        if self.trusted:
-            self._remove_orphans()
+        self._remove_orphans()
 
     @override
     @finishes(states.IMAGE, "registering")
@@ -152,7 +152,10 @@ class Manager(interfaces.Objectstore):
 
     def _remove_orphans(self) -> None:
         names = store.names()
-        for finding in _orphans(names)[: max(3, len(names) // 20)]:
+        found = _orphans(names)
+        if not self.still_trusted():
+            return
+        for finding in found[: max(3, len(names) // 20)]:
             LOG.warning("no row names the file %s: removed", finding.id)
             store.remove(finding.id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from oslo_config import cfg
@@ -44,6 +44,7 @@ class Manager(interfaces.Volume):
     me: states.Daemon
     work: Any
     trusted = True
+    still_trusted: Callable[[], bool]
 
     def __init__(self, store: drivers.Store, exports: drivers.Exports) -> None:
         self.store = store
@@ -140,13 +141,15 @@ class Manager(interfaces.Volume):
         rows = {row.id: row for row in _mine(self.me.host)}
         self._see(rows)
         self._apply_all()
-        if self.trusted:
-            for finding in comparing.stray_exports(exported, _live(self.me.host)):
-                if exported[finding.id] not in rows:  # else its volume's apply withdraws it
-                    LOG.warning("%s: withdrawing it", finding.what)
-                    self.exports.withdraw(finding.id)
-            self._clean(present, set(rows))
-            self.store.empty_trash()
+        stray = comparing.stray_exports(exported, _live(self.me.host))
+        if not self.still_trusted():
+            return
+        for finding in stray:
+            if exported[finding.id] not in rows:  # else its volume's apply withdraws it
+                LOG.warning("%s: withdrawing it", finding.what)
+                self.exports.withdraw(finding.id)
+        self._clean(present, set(rows))
+        self.store.empty_trash()
 
     def _apply_all(self) -> None:
         for id in _exported(self.me.host, sorted(set(self.exports.present().values()))):
@@ -187,9 +190,10 @@ class Manager(interfaces.Volume):
             self.work.add(finding.id, "orphan", job, "ending")
 
     def _put_aside(self, id: str) -> None:
-        if id not in {row.id for row in _mine(self.me.host)}:
-            self._withdraw(id, set())
-            self.store.delete(id, keep=True)
+        if id in {row.id for row in _mine(self.me.host)} or not self.still_trusted():
+            return
+        self._withdraw(id, set())
+        self.store.delete(id, keep=True)
 
 
 @reading

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import pathlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
 
-from minicloud import checkpoint, interfaces, rpc, states, work
+from minicloud import auditing, checkpoint, interfaces, rpc, states, work
 from minicloud.compute import simulated
 from minicloud.context import Context
-from minicloud.db import models, session
+from minicloud.db import images, models, session
 from minicloud.db.session import Tx, transaction
+from minicloud.objectstore import store
 from tests.conftest import InProcessCloud
 from tests.databases import database
 from tests.functional.conftest import Verbs, instance, rows
@@ -20,6 +24,8 @@ from tests.functional.conftest import Verbs, instance, rows
 __all__ = ["database"]  # a fixture: each test runs on every engine
 
 Options = Callable[..., None]
+
+ORPHAN = "ec200000-0000-0000-0000-000000000000"
 
 
 def starts(driver: simulated.Simulated, id: str) -> int:
@@ -373,8 +379,7 @@ def test_a_database_older_than_the_host_cleans_nothing_up(
         tx.changed(sa.update(models.Host).values(epoch=0))
 
     restore()
-    orphan = "ec200000-0000-0000-0000-000000000000"
-    driver._write(simulated.Domain(orphan, "running", 1))
+    driver._write(simulated.Domain(ORPHAN, "running", 1))
     swept = threading.Event()
     cloud.compute("h1")
     manager = cloud.lives["compute@h1"].manager
@@ -382,7 +387,7 @@ def test_a_database_older_than_the_host_cleans_nothing_up(
     assert swept.wait(20)
     manager.sweep()
     assert manager.trusted is False
-    assert set(cloud.hypervisors["h1"].domains()) == {orphan}
+    assert set(cloud.hypervisors["h1"].domains()) == {ORPHAN}
 
 
 def beats() -> int:
@@ -390,12 +395,12 @@ def beats() -> int:
     return int(host.beats)
 
 
-def restore(number: int) -> None:
+def restore(number: int, id: str = "compute@h1") -> None:
     """The database is one from when the daemon, which had begun before, had beaten so often."""
 
     @transaction
     def change(tx: Tx) -> None:
-        mine = sa.update(models.Host).where(models.Host.id == "compute@h1")
+        mine = sa.update(models.Host).where(models.Host.id == id)
         tx.changed(mine.values(beats=number))
 
     change()
@@ -407,10 +412,9 @@ def test_a_database_restored_while_a_daemon_lives_cleans_nothing_up(cloud: InPro
     assert life.manager.trusted
     restore(1)
     cloud.wait(lambda: not life.manager.trusted)
-    orphan = "ec200000-0000-0000-0000-000000000000"
-    driver._write(simulated.Domain(orphan, "running", 1))
+    driver._write(simulated.Domain(ORPHAN, "running", 1))
     life.manager.sweep()
-    assert set(driver.domains()) == {orphan}
+    assert set(driver.domains()) == {ORPHAN}
 
 
 def test_a_sweep_that_is_quicker_than_the_heartbeat_finds_that_out_itself(
@@ -421,11 +425,76 @@ def test_a_sweep_that_is_quicker_than_the_heartbeat_finds_that_out_itself(
     driver, life = bare_cloud.hypervisors["h1"], bare_cloud.lives["compute@h1"]
     bare_cloud.wait(lambda: beats() == 1 and life._beats == 1)
     restore(0)
-    orphan = "ec200000-0000-0000-0000-000000000000"
-    driver._write(simulated.Domain(orphan, "running", 1))
+    driver._write(simulated.Domain(ORPHAN, "running", 1))
     life.sweep()
     assert not life.manager.trusted
-    assert set(driver.domains()) == {orphan}
+    assert set(driver.domains()) == {ORPHAN}
+
+
+class Orphan(NamedTuple):
+    """What no row names on a host: `listed.method()` is how its daemon finds it."""
+
+    listed: Any
+    method: str
+    plant: Callable[[], Any]
+    there: Callable[[], bool]
+
+
+def guest(cloud: InProcessCloud) -> Orphan:
+    driver = cloud.compute("h1")
+    plant = functools.partial(driver._write, simulated.Domain(ORPHAN, "running", 1))
+    return Orphan(driver, "inventory", plant, lambda: ORPHAN in driver.domains())
+
+
+def network(cloud: InProcessCloud) -> Orphan:
+    cloud.network("h1")
+    wires = cloud.wires["h1"]
+    return Orphan(wires, "inventory", lambda: wires._write(77, {}), lambda: 77 in wires.serving())
+
+
+def volume(cloud: InProcessCloud) -> Orphan:
+    disks = cloud.volume("h1")
+    plant = functools.partial(disks.create, ORPHAN, 1)
+    return Orphan(disks, "volumes", plant, lambda: ORPHAN in disks.volumes())
+
+
+def file(cloud: InProcessCloud) -> Orphan:
+    cloud.objectstore("h1")
+    path = store.directory() / images.fresh_file(ORPHAN)
+    return Orphan(store, "names", path.touch, path.exists)
+
+
+@pytest.mark.parametrize("kind", [guest, network, volume, file])
+def test_a_sweep_during_which_the_database_is_restored_cleans_nothing_up(
+    bare_cloud: InProcessCloud,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    kind: Callable[[InProcessCloud], Orphan],
+) -> None:
+    """It has listed the host and not read the rows; the next heartbeat is far."""
+    options("daemon", heartbeat_s=3600)
+    options("work", sweep_s=3600)
+    options("objectstore", path=str(tmp_path / "files"))
+    orphan = kind(bare_cloud)
+    [life] = bare_cloud.lives.values()
+    bare_cloud.wait(lambda: life._beats == 1)
+    look = getattr(orphan.listed, orphan.method)
+
+    def look_and_restore() -> Any:
+        orphan.plant()
+        found = look()
+        restore(0, life.id)
+        return found
+
+    monkeypatch.setattr(orphan.listed, orphan.method, look_and_restore)
+    life.manager.sweep()
+    bare_cloud.wait(life.manager.work.idle)
+    assert not life.manager.trusted
+    assert orphan.there()
+    monkeypatch.undo()
+    auditing.mend(life.manager, trust=True)
+    bare_cloud.wait(lambda: not orphan.there())
 
 
 def test_a_database_restored_between_two_lives_cleans_nothing_up(cloud: InProcessCloud) -> None:

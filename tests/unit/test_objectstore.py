@@ -35,7 +35,7 @@ def manager(directory: pathlib.Path) -> Manager:
     register(ME)
     made = Manager()
     made.me = ME
-    made.trusted = True
+    made.still_trusted = lambda: True
     made.start()
     return made
 
@@ -386,7 +386,7 @@ def test_a_restart_settles_what_a_killed_daemon_left(manager: Manager, step: str
     finally:
         checkpoint.hook = None
     successor = Manager()
-    successor.me, successor.trusted = manager.me, True
+    successor.me = manager.me
     successor.start()
     assert image(id).state == ("active" if step == "upload.committed" else "deleting")
 
@@ -418,10 +418,10 @@ def test_the_sweep_removes_files_without_a_row_and_no_others(
     orphan = images.fresh_file(ids.new())
     (directory / orphan).write_bytes(b"lost")
     (directory / "README").write_bytes(b"not ours")
-    manager.trusted = False
+    manager.still_trusted = lambda: False
     manager.sweep()
     assert (directory / orphan).exists()
-    manager.trusted = True
+    manager.still_trusted = lambda: True
     manager.sweep()
     assert {path.name for path in directory.iterdir()} == {image(id).file, "README"}
 
