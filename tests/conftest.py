@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from cryptography.fernet import Fernet
 from oslo_config import cfg
+from typing_extensions import override
 
 from minicloud import context, daemon, ids, rpc
 from minicloud.auth import passwords
@@ -117,6 +118,14 @@ def caller(database: str) -> Callable[[], Context]:
 @pytest.fixture
 def ctx(caller: Callable[[], Context]) -> Context:
     return caller()
+
+
+class Unswept(daemon.Life):
+    """A daemon whose own sweeps never come, so that only the test sweeps."""
+
+    @override
+    def _sweep_for_ever(self) -> None:
+        pass
 
 
 class InProcessCloud:

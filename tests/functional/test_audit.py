@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from typing_extensions import override
 
-from minicloud import auditing, context, daemon, findings, ids, rpc
+from minicloud import auditing, context, findings, ids, rpc
 from minicloud.cli import audit as command
 from minicloud.cli import commands
 from minicloud.cloud import audit, fencing, networks, quotas, volumes
@@ -23,7 +22,7 @@ from minicloud.db import models, session
 from minicloud.db.session import Tx, transaction
 from minicloud.findings import KINDS, Finding
 from minicloud.objectstore import store
-from tests.conftest import InProcessCloud
+from tests.conftest import InProcessCloud, Unswept
 from tests.databases import database
 from tests.functional.conftest import Verbs, instance, rows
 from tests.functional.test_volumes import volume
@@ -34,14 +33,6 @@ OF_THE_BROKER = {findings.DEAF, findings.DOUBLED}  # tests/integration/test_audi
 LONG_AGO = dt.datetime(2020, 1, 1)
 TAP = "mc-test-planted"
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
-
-class Unswept(daemon.Life):
-    """A daemon whose own sweeps never come, so that nobody mends before the auditor looks."""
-
-    @override
-    def _sweep_for_ever(self) -> None:
-        pass
 
 
 @transaction

@@ -17,7 +17,7 @@ from minicloud.context import Context
 from minicloud.db import images, models, session
 from minicloud.db.session import Tx, transaction
 from minicloud.objectstore import store
-from tests.conftest import InProcessCloud
+from tests.conftest import InProcessCloud, Unswept
 from tests.databases import database
 from tests.functional.conftest import Verbs, instance, rows
 
@@ -421,6 +421,7 @@ def test_a_sweep_that_is_quicker_than_the_heartbeat_finds_that_out_itself(
     bare_cloud: InProcessCloud, options: Options
 ) -> None:
     options("daemon", heartbeat_s=3600)
+    bare_cloud.life = Unswept
     bare_cloud.compute("h1")
     driver, life = bare_cloud.hypervisors["h1"], bare_cloud.lives["compute@h1"]
     bare_cloud.wait(lambda: beats() == 1 and life._beats == 1)
@@ -474,8 +475,8 @@ def test_a_sweep_during_which_the_database_is_restored_cleans_nothing_up(
 ) -> None:
     """It has listed the host and not read the rows; the next heartbeat is far."""
     options("daemon", heartbeat_s=3600)
-    options("work", sweep_s=3600)
     options("objectstore", path=str(tmp_path / "files"))
+    bare_cloud.life = Unswept
     orphan = kind(bare_cloud)
     [life] = bare_cloud.lives.values()
     bare_cloud.wait(lambda: life._beats == 1)
