@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from oslo_config import cfg
@@ -101,14 +101,18 @@ class Manager(interfaces.Volume):
     @finishes(states.VOLUME, "deleting")
     def delete_volume(self, ctx: Context, volume: models.Volume) -> None:
         """Nobody can enter the volume, and then its bytes are gone."""
-        self._withdraw(volume.id, set())
+        self._withdraw(self._stray(volume.id))
         checkpoint("delete_volume.withdrawn")
         self.store.delete(volume.id)
 
     @override
     @applies(models.Volume)
     def apply_exports(self, id: str) -> None:
-        """The volume is exported to those its attachments name; what is detached is not."""
+        """The volume is exported to those its attachments name; what is detached is not.
+
+        A database that may be older than an attachment says nothing against its export until
+        somebody asks for a change of the volume: the guest goes on.
+        """
         found = _read(self.me.host, id)
         if found is None:
             return
@@ -118,7 +122,9 @@ class Manager(interfaces.Volume):
             self.exports.serve(export)
             self._served[export.id] = id
             checkpoint("apply_exports.served")
-        self._withdraw(id, {export.id for export in exports})
+        stray = self._stray(id, {export.id for export in exports})
+        if stray and (self.still_trusted() or _asked(self.me, id, wanted)):
+            self._withdraw(stray)
         checkpoint("apply_exports.withdrawn")
         _store(self.me, id, wanted, self.exports.portal)
 
@@ -155,11 +161,14 @@ class Manager(interfaces.Volume):
         for id in _exported(self.me.host, sorted(set(self.exports.present().values()))):
             self.apply_exports(Context("sweep"), id)
 
-    def _withdraw(self, volume_id: str, but: set[str]) -> None:
-        for export_id, exported in self.exports.present().items():
-            if exported == volume_id and export_id not in but:
-                self._served.pop(export_id, None)
-                self.exports.withdraw(export_id)
+    def _stray(self, volume_id: str, named: Collection[str] = ()) -> list[str]:
+        present = self.exports.present().items()
+        return [one for one, exported in present if exported == volume_id and one not in named]
+
+    def _withdraw(self, exports: Iterable[str]) -> None:
+        for export_id in exports:
+            self._served.pop(export_id, None)
+            self.exports.withdraw(export_id)
 
     def _compare(self) -> list[Finding]:
         """All that a sweep mends; twice looked at, the order of reading does not matter."""
@@ -192,7 +201,7 @@ class Manager(interfaces.Volume):
     def _put_aside(self, id: str) -> None:
         if id in {row.id for row in _mine(self.me.host)} or not self.still_trusted():
             return
-        self._withdraw(id, set())
+        self._withdraw(self._stray(id))
         self.store.delete(id, keep=True)
 
 
@@ -238,6 +247,11 @@ def _read(tx: Tx, host: str, id: str) -> tuple[int, list[drivers.Export]] | None
         drivers.Export(one.export_id, id, one.export_id, secrets.decrypt(one.secret))
         for one in volumes.of_volumes(tx, [id])
     ]
+
+
+@reading
+def _asked(tx: Tx, me: states.Daemon, id: str, wanted: int) -> bool:
+    return hosts.applied(tx, me.id, id) < wanted
 
 
 @transaction

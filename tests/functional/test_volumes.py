@@ -12,7 +12,7 @@ from minicloud import errors, interfaces, rpc, work
 from minicloud.cloud import quotas, volumes
 from minicloud.context import Context, admin
 from minicloud.db import models, session
-from minicloud.db.session import Tx, reading
+from minicloud.db.session import Tx, reading, transaction
 from tests.conftest import InProcessCloud
 from tests.databases import database
 from tests.functional.conftest import Verbs
@@ -37,6 +37,14 @@ def attachments(tx: Tx) -> list[models.Attachment]:
 def remembered(tx: Tx) -> set[str]:
     """What daemons say to have applied."""
     return set(tx.scalars(sa.select(models.Applied.thing)))
+
+
+@transaction
+def restore_from_before(tx: Tx, attachment: str) -> None:
+    """The database is one of before the attachment, and so of before many heartbeats."""
+    tx.changed(sa.delete(models.Attachment).where(models.Attachment.id == attachment))
+    tx.changed(sa.update(models.Volume).values(state="available"))
+    tx.changed(sa.update(models.Host).values(beats=0))
 
 
 class Storage:
@@ -374,6 +382,24 @@ def test_a_nudge_that_comes_after_the_end_of_its_volume_leaves_nothing(
     manager.apply_exports(Context("late"), id)
     cloud.wait(manager.work.idle)
     assert id not in remembered()
+
+
+def test_a_database_from_before_an_attachment_cuts_no_guest_off(
+    cloud: InProcessCloud, storage: Storage, guest: str
+) -> None:
+    id = storage.created()
+    held = storage.attached(id, guest)
+    cloud.wait(lambda: all(life._beats > 0 for life in cloud.lives.values()))
+    restore_from_before(held)
+    served = cloud.stores["h1"].history
+    cloud.lives["volume@h1"].sweep()
+    cloud.lives["compute@h1"].sweep()
+    cloud.wait(lambda: not any(life.manager.trusted for life in cloud.lives.values()))
+    assert storage.exports() == {held: id}
+    assert storage.letters(guest) == ("b",)
+    second = storage.attach(id, guest)  # a change is made whole, as far as this volume goes
+    cloud.wait(lambda: storage.exports() == {second: id})
+    assert [e.what for e in served if e.id == held] == ["serve", "withdraw"]
 
 
 def test_what_no_row_has_is_put_away(cloud: InProcessCloud, storage: Storage) -> None:
