@@ -22,7 +22,7 @@ from typing import Any
 from oslo_config import cfg
 from typing_extensions import override
 
-from minicloud import concurrency, config, daemon, errors
+from minicloud import concurrency, config, daemon, errors, parts
 from minicloud.checkpoint import checkpoint
 from minicloud.compute import driver
 from minicloud.compute.driver import (
@@ -55,7 +55,6 @@ CONF = config.declare(
 KEPT = 10000  # entries of the history
 FILTER = "firewall"
 KEPT_AS = ".json"  # what a domain's file ends in
-PART = ".part"
 TAP = ".tap"  # a network card that was left behind: only by hand
 
 
@@ -83,8 +82,7 @@ class Simulated(driver.Hypervisor):
     @override
     def connect(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob(f"*{PART}"):  # of one that died while it wrote
-            part.unlink()
+        parts.clear(self.path)
         self._notice_boot()
 
     @override
@@ -232,7 +230,7 @@ class Simulated(driver.Hypervisor):
         found = {}
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                if name.endswith(PART) and name not in self._writing:
+                if name.endswith(parts.PART) and name not in self._writing:
                     found[name] = (self.path / name).stat().st_mtime
         return found
 
@@ -321,13 +319,11 @@ class Simulated(driver.Hypervisor):
         self._put(file, json.dumps(value))
 
     def _put(self, file: pathlib.Path, text: str) -> None:
-        part = self.path / f"{file.stem}.{os.urandom(4).hex()}{PART}"
+        part = parts.fresh(self.path, file)
         self._writing.add(part.name)
         try:
-            part.write_text(text)
-            part.replace(file)
+            parts.write(part, file, text)
         finally:
-            part.unlink(missing_ok=True)
             self._writing.discard(part.name)
 
 

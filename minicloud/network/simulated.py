@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 
 from typing_extensions import override
 
+from minicloud import parts
 from minicloud.checkpoint import checkpoint
 from minicloud.network import driver
 from minicloud.network.driver import Booking, Net, Present
@@ -35,8 +35,7 @@ class Simulated(driver.Wires):
     @override
     def connect(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for part in self.path.glob("*.part"):  # of one that died while it wrote
-            part.unlink()
+        parts.clear(self.path)
 
     @override
     def ping(self) -> None:
@@ -92,12 +91,8 @@ class Simulated(driver.Wires):
         return self.path / f"{number}.json"
 
     def _write(self, number: int, answered: dict[str, str]) -> None:
-        part = self.path / f"{number}.{os.urandom(4).hex()}.part"
-        try:
-            part.write_text(json.dumps(answered))
-            part.replace(self._file(number))
-        finally:
-            part.unlink(missing_ok=True)
+        file = self._file(number)
+        parts.write(parts.fresh(self.path, file), file, json.dumps(answered))
 
     def _remember(self, what: str, address: str, mac: str) -> None:
         self.history.append((time.monotonic(), what, address, mac))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from oslo_config import cfg
@@ -101,7 +101,7 @@ class Manager(interfaces.Volume):
     @finishes(states.VOLUME, "deleting")
     def delete_volume(self, ctx: Context, volume: models.Volume) -> None:
         """Nobody can enter the volume, and then its bytes are gone."""
-        self._withdraw(self._stray(volume.id))
+        self._withdraw(volume.id)
         checkpoint("delete_volume.withdrawn")
         self.store.delete(volume.id)
 
@@ -122,9 +122,8 @@ class Manager(interfaces.Volume):
             self.exports.serve(export)
             self._served[export.id] = id
             checkpoint("apply_exports.served")
-        stray = self._stray(id, {export.id for export in exports})
-        if stray and (self.still_trusted() or _asked(self.me, id, wanted)):
-            self._withdraw(stray)
+        named = {export.id for export in exports}
+        self._withdraw(id, named, lambda: self.still_trusted() or _asked(self.me, id, wanted))
         checkpoint("apply_exports.withdrawn")
         _store(self.me, id, wanted, self.exports.portal)
 
@@ -161,12 +160,13 @@ class Manager(interfaces.Volume):
         for id in _exported(self.me.host, sorted(set(self.exports.present().values()))):
             self.apply_exports(Context("sweep"), id)
 
-    def _stray(self, volume_id: str, named: Collection[str] = ()) -> list[str]:
+    def _withdraw(
+        self, volume_id: str, named: Collection[str] = (), may: Callable[[], bool] = lambda: True
+    ) -> None:
+        """The volume has no exports but the named, if it `may` be so."""
         present = self.exports.present().items()
-        return [one for one, exported in present if exported == volume_id and one not in named]
-
-    def _withdraw(self, exports: Iterable[str]) -> None:
-        for export_id in exports:
+        stray = [one for one, exported in present if exported == volume_id and one not in named]
+        for export_id in stray if stray and may() else ():
             self._served.pop(export_id, None)
             self.exports.withdraw(export_id)
 
@@ -201,7 +201,7 @@ class Manager(interfaces.Volume):
     def _put_aside(self, id: str) -> None:
         if id in {row.id for row in _mine(self.me.host)} or not self.still_trusted():
             return
-        self._withdraw(self._stray(id))
+        self._withdraw(id)
         self.store.delete(id, keep=True)
 
 

@@ -15,7 +15,7 @@ import time
 from oslo_config import cfg
 from typing_extensions import override
 
-from minicloud import config, errors
+from minicloud import config, errors, parts
 from minicloud.checkpoint import checkpoint
 from minicloud.volume import driver
 
@@ -33,7 +33,6 @@ CONF = config.declare(
 )
 
 KEPT = 10000  # entries of the history
-PART = ".part"  # beside the directories: what is in these is whole
 PORTAL = "127.0.0.1:3260"
 
 
@@ -59,6 +58,7 @@ class Simulated(driver.Store, driver.Exports):
     def prepare(self) -> None:
         for name in ("volumes", "exports"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
+        parts.clear(self.path)
 
     @override
     def total_gib(self) -> int:
@@ -138,12 +138,8 @@ class Simulated(driver.Store, driver.Exports):
         self.history.append(Entry(time.monotonic(), what, id))
 
     def _put(self, file: pathlib.Path, text: str) -> None:
-        part = self.path / f"{file.name}{PART}"
-        try:
-            part.write_text(text)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        # beside the directories: what is in these is whole
+        parts.write(parts.fresh(self.path, file), file, text)
 
     def _volume(self, id: str) -> pathlib.Path:
         return self.path / "volumes" / id
