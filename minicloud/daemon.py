@@ -69,6 +69,7 @@ class Life:
         self.zone = zone
         self.id = f"{self.topic}@{host}"
         self._server: Any = None
+        self._threads: list[threading.Thread] = []
         self._ending = threading.Lock()  # of those that find it fenced, one ends it
         self._deaf = threading.Event()  # it is to take no nudge any more
         self._over = threading.Event()
@@ -104,8 +105,10 @@ class Life:
             self._patiently(lambda: self.manager.let_go(self.host, everything=True))
             raise
         self.take_up(row, booted)
-        concurrency.start("heartbeat", self._beat_for_ever)
-        concurrency.start("sweep", self._sweep_for_ever)
+        self._threads = [
+            concurrency.start("heartbeat", self._beat_for_ever),
+            concurrency.start("sweep", self._sweep_for_ever),
+        ]
         concurrency.start("rpc", self.listen)
 
     def take_up(self, row: models.Host, booted: bool) -> None:
@@ -182,11 +185,18 @@ class Life:
                 _leave(self.id, self.manager.me.epoch)
 
     def rest(self, patience_s: float) -> None:
-        """Take nothing more and stop what is under way; the row still says that it lives."""
+        """Take nothing more and stop what is under way; the row still says that it lives.
+
+        Nothing is done any more after that, not a heartbeat either, but for what takes longer than
+        the patience.
+        """
+        until = time.monotonic() + patience_s
         self._over.set()
         self._stop_listening()
         if self.begun.is_set():
             work.stop(self.manager, patience_s)
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _stop_listening(self) -> None:
         self._deaf.set()

@@ -368,6 +368,29 @@ def test_a_domain_without_a_row_is_removed_a_few_at_a_time(
     cloud.wait(lambda: set(driver.domains()) == {id})
 
 
+def test_a_daemon_that_is_stopped_says_last_that_it_is_down(
+    cloud: InProcessCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat was under way when it was stopped."""
+    inside, go = threading.Event(), threading.Event()
+
+    def ping() -> None:
+        inside.set()
+        go.wait(30)
+
+    monkeypatch.setattr(cloud.hypervisors["h1"], "ping", ping)
+    assert inside.wait(30)
+    life = cloud.lives["compute@h1"]
+    ending = threading.Thread(target=cloud.stop, args=["compute@h1"])
+    ending.start()
+    ending.join(1)  # it ends now, if it does not wait for the heartbeat
+    go.set()
+    ending.join(30)
+    cloud.wait(lambda: not any(thread.is_alive() for thread in life._threads))
+    [row] = (host for host in rows(models.Host) if host.id == "compute@h1")
+    assert row.heartbeat is None
+
+
 def test_a_database_older_than_the_host_cleans_nothing_up(
     cloud: InProcessCloud, verbs: Verbs
 ) -> None:
