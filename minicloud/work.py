@@ -92,6 +92,7 @@ class Queue:
         self._known: set[tuple[str, str]] = set()
         self._running: dict[str, str] = {}  # key → lane
         self.claimed: dict[str, tuple[states.Machine, Any]] = {}  # rows whose attempt is counted
+        self._given_back: set[str] = set()  # … and was given back, or is being
         # attempts (id, generation) that this process counted and could not give back: its own
         self.owed: set[tuple[str, int]] = set()
         self._later: list[tuple[float, int, tuple[Any, ...]]] = []
@@ -138,6 +139,20 @@ class Queue:
             if self._timer is None:
                 self._timer = concurrency.start("later", self._watch_clock)
             self._change.notify_all()
+
+    def give_back(self, id: str) -> bool:
+        """True for one of those who ask, while the row is claimed: it gives back the attempt."""
+        with self._change:
+            first = id in self.claimed and id not in self._given_back
+            if first:
+                self._given_back.add(id)
+            return first
+
+    def leave(self, id: str) -> None:
+        """The claimed row is no longer worked on."""
+        with self._change:
+            del self.claimed[id]
+            self._given_back.discard(id)
 
     def stop(self, patience_s: float) -> bool:
         """Take no more jobs and wait for the running ones; False when some still run."""
@@ -363,7 +378,7 @@ def _finish(
                 checkpoint(f"{apply.__name__}.claimed")
                 pause = _run(manager, machine, state, apply, claim.row, ctx)
         finally:
-            del manager.work.claimed[id]
+            manager.work.leave(id)
     if pause is not None:
         manager.work.later(
             pause, key, name, functools.partial(again, False), _lane(machine.work[state])
@@ -500,7 +515,8 @@ def _wait(manager: Any, machine: states.Machine, row: Any, error: Exception) -> 
         return None
     pause = _pause(0.25 * 2 ** min(row.waits, 10))
     LOG.info("%s %s waits %.1f s: %s", machine.name, row.id, pause, error)
-    if not _note(machine, row, manager.me, error, pause, attempts=-1, waits=1):
+    attempts = -1 if manager.work.give_back(row.id) else 0
+    if not _note(machine, row, manager.me, error, pause, attempts, waits=1):
         manager.work.owed.add((row.id, row.generation))
     return pause
 
@@ -514,6 +530,7 @@ def _try_again(
     if row.attempts >= CONF.tries and machine.work[state].failed != states.KEEP:
         _fail(manager, machine, state, row, error)
         return None
+    manager.work.give_back(row.id)  # to nobody: it failed, whatever ends the daemon now
     pause = _pause(0.5 * 2 ** min(row.attempts, 10))
     _note(machine, row, manager.me, error, pause)
     return pause
@@ -595,7 +612,8 @@ def stop(manager: Any, patience_s: float) -> None:
         return
     LOG.warning("%d verbs go on after the next start", len(manager.work.claimed))
     for machine, row in list(manager.work.claimed.values()):
-        if row.state not in machine.work:  # its END is being written
+        ends = row.state not in machine.work  # its END is being written
+        if ends or not manager.work.give_back(row.id):
             continue
         reason = errors.TryLater(reason="its daemon was stopped")
         _note(machine, row, manager.me, reason, 0, attempts=-1)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from minicloud import auditing, checkpoint, interfaces, rpc, states, work
+from minicloud import auditing, checkpoint, errors, interfaces, rpc, states, work
 from minicloud.compute import simulated
 from minicloud.context import Context
 from minicloud.db import images, models, session
@@ -572,6 +572,28 @@ def test_a_row_that_kills_its_daemon_is_tried_alone_and_then_given_up(
     cloud.compute("h1")
     cloud.wait(lambda: verbs.state(poisoned) == "error")
     assert instance(poisoned).reason == f"{work.CONF.tries} tries did not end"
+
+
+def test_an_attempt_that_waits_is_given_back_once_when_its_daemon_is_stopped(
+    cloud: InProcessCloud,
+    verbs: Verbs,
+    options: Options,
+    pause: Callable[[str], threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has just been written that it waits."""
+    options("daemon", stop_s=0.1)
+
+    def spawn(guest: object, check: object) -> None:
+        raise errors.TryLater(reason="the hypervisor is away")
+
+    monkeypatch.setattr(cloud.hypervisors["h1"], "spawn", spawn)
+    written = pause("work._note_in.committed")
+    [id] = verbs.run()
+    assert written.inside.wait(30)  # type: ignore[attr-defined]
+    cloud.stop("compute@h1")
+    assert instance(id).waits == 1
+    assert instance(id).attempts == 0
 
 
 def test_every_working_state_has_an_end_and_every_end_a_method() -> None:
