@@ -28,9 +28,12 @@ def checkpoint(name: str) -> None:
 
 
 def _signal_once() -> None:
+    global _name
     if _file:
         try:
             os.unlink(_file)
         except FileNotFoundError:
             return
+    else:
+        _name = ""
     os.kill(os.getpid(), SIGNALS[_how])

@@ -66,6 +66,7 @@ CONF = config.declare(
     ],
 )
 
+STOPPED = errors.TryLater(reason="its daemon was stopped")
 SUSPECT = 2  # attempts after which a row is handled alone: it may be what kills the daemon
 LANES = ("ending", "ordinary", "suspect")
 
@@ -139,6 +140,13 @@ class Queue:
             if self._timer is None:
                 self._timer = concurrency.start("later", self._watch_clock)
             self._change.notify_all()
+
+    def take(self, id: str, machine: states.Machine, row: Any) -> bool:
+        """The claimed row is worked on; False when the daemon was stopped since it was claimed."""
+        with self._change:
+            if not self._stopped:
+                self.claimed[id] = (machine, row)
+            return not self._stopped
 
     def give_back(self, id: str) -> bool:
         """True for one of those who ask, while the row is claimed: it gives back the attempt."""
@@ -372,7 +380,9 @@ def _finish(
         manager.work.add(key, name, functools.partial(again, True), "suspect")
     elif claim.row is not None:
         ctx = context_of(claim.row)
-        manager.work.claimed[id] = (machine, claim.row)
+        if not manager.work.take(id, machine, claim.row):
+            _note(machine, claim.row, manager.me, STOPPED, 0, attempts=-1)
+            return
         try:
             with context.use(ctx):
                 checkpoint(f"{apply.__name__}.claimed")
@@ -615,8 +625,7 @@ def stop(manager: Any, patience_s: float) -> None:
         ends = row.state not in machine.work  # its END is being written
         if ends or not manager.work.give_back(row.id):
             continue
-        reason = errors.TryLater(reason="its daemon was stopped")
-        _note(machine, row, manager.me, reason, 0, attempts=-1)
+        _note(machine, row, manager.me, STOPPED, 0, attempts=-1)
 
 
 # --- what an apply may use ----------------------------------------------------------------------

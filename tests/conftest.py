@@ -19,8 +19,8 @@ from minicloud.cloud import networks, projects, users
 from minicloud.compute import manager as compute_manager
 from minicloud.compute import simulated as simulated_hypervisor
 from minicloud.context import Context
-from minicloud.db import migrate, models, session
-from minicloud.db.session import Tx, transaction
+from minicloud.db import hosts, migrate, models, session
+from minicloud.db.session import Tx, reading, transaction
 from minicloud.network import manager as network_manager
 from minicloud.network import simulated as simulated_wires
 from minicloud.objectstore import manager as objectstore_manager
@@ -128,6 +128,11 @@ class Unswept(daemon.Life):
         pass
 
 
+@reading
+def heartbeats(tx: Tx, id: str) -> int:
+    return hosts.beats(tx, id)
+
+
 class InProcessCloud:
     """Scheduler, network and compute hosts in this process, over the in-memory transport.
 
@@ -176,9 +181,11 @@ class InProcessCloud:
     def _live(self, manager: object, host: str) -> None:
         life = self.life(manager, host, "nova")
         self._begun.append(life)
+        known = heartbeats(life.id)
         life.begin()
         self.lives[life.id] = life
         assert life.ready.wait(100), f"{life.id} does not listen"
+        self.wait(lambda: heartbeats(life.id) > known or life.wait(0))  # or it may count as down
 
     def stop(self, id: str) -> None:
         self.lives.pop(id).end()

@@ -28,6 +28,7 @@ class Lives:
     def __init__(self, lives: Sequence[Life]) -> None:
         self.lives = list(lives)
         self.over = threading.Event()  # one of them was fenced
+        self._threads: list[threading.Thread] = []
 
     def begin(self) -> None:
         """All of them can be nudged, and have swept once soon after; raises what stands in the
@@ -38,8 +39,10 @@ class Lives:
                 life.take_up(row, booted)
                 life.listen()
         self._beat()
-        concurrency.start("heart", self._beat_for_ever)
-        concurrency.start("broom", self._sweep_for_ever)
+        self._threads = [
+            concurrency.start("heart", self._beat_for_ever),
+            concurrency.start("broom", self._sweep_for_ever),
+        ]
 
     def end(self) -> None:
         """All are stopped and say so; what is under way is left to the next start."""
@@ -47,6 +50,8 @@ class Lives:
         until = time.monotonic() + STOP_S
         for life in self.lives:
             life.rest(max(0.0, until - time.monotonic()))
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
         with contextlib.suppress(errors.Error):
             _leave({life.id: life.manager.me.epoch for life in self.lives})
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from minicloud.cloud import instances
 from minicloud.context import Context
-from minicloud.db import models
+from minicloud.db import hosts, models
 from minicloud.db.session import Tx, reading
 from tests.plans import Plans
 
@@ -22,6 +22,20 @@ def rows(tx: Tx, model: type[models.Base]) -> list[models.Base]:
 @reading
 def instance(tx: Tx, id: str) -> models.Instance:
     return tx.scalars(sa.select(models.Instance).where(models.Instance.id == id)).one()
+
+
+@pytest.fixture
+def still_hearts(
+    options: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Once it is called, daemons beat when they begin and not again; none is down for that,
+    however slow the test is."""
+
+    def still() -> None:
+        options("daemon", heartbeat_s=3600)
+        monkeypatch.setattr(hosts, "DOWN_AFTER_S", 3600)
+
+    return still
 
 
 @pytest.fixture(scope="session")

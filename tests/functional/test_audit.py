@@ -310,6 +310,7 @@ def world(
 ) -> World:
     monkeypatch.setattr(auditing, "AGAIN_S", 0.1)
     options("quota", instances=20)
+    options("rpc", ask_timeout_s=60)
     options("work", sweep_s=60.0)  # what takes a busy machine seconds is not stuck
     bare_cloud.life = Unswept
     bare_cloud.network("h1")
@@ -428,6 +429,7 @@ def test_what_takes_long_or_waits_its_turn_is_not_stuck(
     for id in (world.other, waiting):
         change(models.Instance, id, updated_at=LONG_AGO)
     assert look().found == []
+    world.cloud.stop("scheduler@h1")  # which would only have it wait again
     change(models.Instance, waiting, not_before=LONG_AGO)
     assert [(one.kind, one.id) for one in look().found] == [(findings.STUCK, waiting)]
 

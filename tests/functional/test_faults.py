@@ -178,6 +178,7 @@ def test_waits_that_could_not_be_noted_are_nobodys_failure(
     bare_cloud.compute("h1")
     bare_cloud.scheduler("h1")
     [id] = verbs.run()
+    bare_cloud.wait(lambda: fault.left == 0 or verbs.state(id) == "error")
     bare_cloud.wait(lambda: instance(id).waits or verbs.state(id) == "error")
     assert (verbs.state(id), fault.left) == ("building", 0)
     assert instance(id).attempts <= 1
@@ -349,7 +350,7 @@ def test_a_daemon_that_is_started_before_its_tables_are_made_waits_for_them(
         InProcessCloud.wait(lambda: "scheduler@h1 waits" in caplog.text or not begin.is_alive())
         assert not life.failed.is_set()
         migrate.sync()
-        assert life.begun.wait(20)
+        assert life.begun.wait(100)
     finally:
         life.end()
         begin.join(20)

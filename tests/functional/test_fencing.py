@@ -103,7 +103,7 @@ class Rack:
         """Every daemon of the host ends without a word, and the operator says so."""
         for id in [id for id in self.cloud.lives if id.endswith(f"@{host}")]:
             life = self.cloud.lives.pop(id)
-            life.rest(0)
+            life.rest(5)
             life.fenced.set()  # it will never find that out
         fencing.fence(admin(), host, force=True)
 
@@ -214,9 +214,9 @@ def test_a_daemon_that_is_fenced_before_it_listens_never_does(
 
 
 def test_a_daemon_that_is_fenced_ends_instead_of_taking_up_work(
-    rack: Rack, verbs: Verbs, options: Options
+    rack: Rack, verbs: Verbs, still_hearts: Callable[[], None]
 ) -> None:
-    options("daemon", heartbeat_s=3600)  # begun anew it beats once
+    still_hearts()  # begun anew it beats once
     rack.cloud.stop("compute@h1")
     rack.come_back()
     rack.cloud.wait(lambda: rack.state("h1") == "up")
@@ -229,9 +229,9 @@ def test_a_daemon_that_is_fenced_ends_instead_of_taking_up_work(
 
 
 def test_what_was_being_built_is_built_elsewhere(
-    rack: Rack, verbs: Verbs, at: Actions, options: Options
+    rack: Rack, verbs: Verbs, at: Actions, still_hearts: Callable[[], None]
 ) -> None:
-    options("daemon", heartbeat_s=3600)
+    still_hearts()
     fencing.enable(admin(), "h2", False)
     stopped = Stopped(at, "spawn.image_cached")
     [id] = verbs.run()
@@ -459,9 +459,15 @@ def test_a_host_that_is_back_is_not_evacuated_any_further(
     ],
 )
 def test_a_process_stopped_inside_a_build_that_wakes_after_the_evacuation_leaves_one_guest(
-    rack: Rack, verbs: Verbs, at: Actions, options: Options, name: str
+    rack: Rack,
+    verbs: Verbs,
+    at: Actions,
+    options: Options,
+    still_hearts: Callable[[], None],
+    name: str,
 ) -> None:
-    options("daemon", heartbeat_s=3600)
+    still_hearts()
+    options("daemon", stop_s=100)  # the host is looked through when its verbs have ended
     fencing.enable(admin(), "h2", False)
     stopped = Stopped(at, name)
     [id] = verbs.run()
@@ -479,14 +485,13 @@ def test_a_process_stopped_inside_a_build_that_wakes_after_the_evacuation_leaves
 
 @pytest.mark.parametrize("verb", ["start", "reboot", "stop", "terminate"])
 def test_a_process_stopped_inside_any_verb_does_nothing_more_to_what_is_anothers(
-    rack: Rack, verbs: Verbs, at: Actions, options: Options, verb: str
+    rack: Rack, verbs: Verbs, at: Actions, still_hearts: Callable[[], None], verb: str
 ) -> None:
     [id] = rack.run_on("h1")
     if verb == "start":
         verbs.stop(id)
         rack.cloud.wait(lambda: verbs.state(id) == "stopped")
-    rack.cloud.lives["compute@h1"]._beat_for_ever = lambda: None  # type: ignore[method-assign]
-    options("daemon", heartbeat_s=3600)
+    still_hearts()
     method = f"{verb}_instance"
     stopped = Stopped(at, f"{method}.claimed")
     getattr(verbs, verb)(id)
@@ -643,10 +648,10 @@ def test_networks_are_served_by_another_host_and_by_one_only(rack: Rack, verbs: 
 
 
 def test_a_network_daemon_stopped_while_it_serves_wakes_and_serves_no_more(
-    rack: Rack, at: Actions, options: Options
+    rack: Rack, at: Actions, still_hearts: Callable[[], None]
 ) -> None:
     rack.cloud.stop("network@h3")
-    options("daemon", heartbeat_s=3600)
+    still_hearts()
     stopped = Stopped(at, "apply_network.served")
     old = rack.cloud.network("h3")
     life = rack.cloud.lives.pop("network@h3")
@@ -781,12 +786,18 @@ def test_a_machine_that_does_not_say_which_it_is_gets_no_name(
 
 
 def test_a_process_stopped_on_the_old_machine_ends_what_it_has_when_it_wakes(
-    bare_cloud: InProcessCloud, verbs: Verbs, at: Actions, options: Options, machine: Machine
+    bare_cloud: InProcessCloud,
+    verbs: Verbs,
+    at: Actions,
+    options: Options,
+    still_hearts: Callable[[], None],
+    machine: Machine,
 ) -> None:
     machine("a")
     rack = Rack(bare_cloud, verbs)
     rack.cloud.stop("compute@h1")
-    options("daemon", heartbeat_s=3600)
+    still_hearts()
+    options("daemon", stop_s=100)  # the host is looked through when its verbs have ended
     rack.cloud.compute("h1")
     fencing.enable(admin(), "h2", False)
     stopped = Stopped(at, "spawn.domain_defined")

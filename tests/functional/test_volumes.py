@@ -130,6 +130,7 @@ def test_it_is_exported_before_it_is_attached_and_until_it_is_detached(
     storage.detach(id)
     cloud.wait(lambda: storage.exports() == {} and storage.attachment(held).state == "detached")
     store, hypervisor = cloud.stores["h1"].history, cloud.hypervisors["h1"].history
+    cloud.wait(lambda: any(e.what == "withdraw" for e in store))  # written after it is done
     done = [(e.at, e.what) for e in [*store, *hypervisor] if e.id == held]
     order = [what for _, what in sorted(done)]
     assert order[:4] == ["serve", "attached", "detached", "withdraw"]
@@ -399,7 +400,7 @@ def test_a_database_from_before_an_attachment_cuts_no_guest_off(
     assert storage.letters(guest) == ("b",)
     second = storage.attach(id, guest)  # a change is made whole, as far as this volume goes
     cloud.wait(lambda: storage.exports() == {second: id})
-    assert [e.what for e in served if e.id == held] == ["serve", "withdraw"]
+    cloud.wait(lambda: [e.what for e in served if e.id == held] == ["serve", "withdraw"])
 
 
 def test_what_no_row_has_is_put_away(cloud: InProcessCloud, storage: Storage) -> None:

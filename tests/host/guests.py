@@ -17,7 +17,7 @@ echo said >> /root/said
 SSH = (
     *("ssh", "-q", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"),
     *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
-    *("-o", "ConnectTimeout=10"),
+    *("-o", "ConnectTimeout=60"),
 )
 
 
@@ -51,7 +51,7 @@ class Guest:
         return str(self.ec2.get_console_output(InstanceId=self.id).get("Output", ""))
 
     def ssh(
-        self, command: str, user: str = "root", key: str = "", limit_s: float = 60.0
+        self, command: str, user: str = "root", key: str = "", limit_s: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         """One command in the guest, however it ends; 255 is ssh's own failure."""
         identity = key or str(self.cloud.state / "admin.pem")

@@ -19,7 +19,7 @@ from tests.host import guests
 from tests.host.guests import Guest
 from tests.host.test_lifetime import traces
 from tests.host.test_volumes import Volume
-from tests.integration.running import RunningCloud, wait
+from tests.integration.running import RunningCloud, is_stopped, wait
 from tests.promises import places as source
 
 pytestmark = [
@@ -90,6 +90,7 @@ def start(cloud: RunningCloud, step: str) -> None:
     cloud.command("start", "compute", environment=environment, check=not step)
 
 
+@pytest.mark.timeout(1800)  # 27 deaths, with a start after each
 def test_a_guest_lives_though_its_daemon_dies_at_every_step(
     cloud: RunningCloud, ec2: Any, patient: None
 ) -> None:
@@ -123,13 +124,8 @@ def stopped_at(cloud: RunningCloud, step: str, ask: Callable[[], Any]) -> int:
     ask()
     pid = cloud.pid("compute")
     assert pid is not None
-    wait(lambda: letter(pid) == "T", 120, f"compute stops at {step}")
+    wait(lambda: is_stopped(pid), 120, f"compute stops at {step}")
     return pid
-
-
-def letter(pid: int) -> str:
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize("step", RUN)

@@ -39,6 +39,12 @@ def wait(condition: Callable[[], T], limit_s: float = 60.0, what: str = "") -> T
         time.sleep(0.05)
 
 
+def is_stopped(pid: int) -> bool:
+    """The process stands still, by a signal."""
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
 def free_offset(given: Collection[int] = ()) -> int:
     """A PORT_OFFSET at which none of a cloud's ports is taken, or among those `given` out before.
 

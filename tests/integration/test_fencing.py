@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.running import RunningCloud, wait
+from tests.integration.running import RunningCloud, is_stopped, wait
 
 FENCED = 75  # daemon.EXIT_FENCED
 END_S = 60.0
@@ -158,7 +158,9 @@ def test_of_two_daemons_with_one_name_only_one_can_act(
     uuid = run(cloud)
     wait(lambda: where(cloud) == [("running", "r2")], END_S)
     cloud.command("manage", "host", "enable", here)
-    a.signal(signal.SIGSTOP)
+    with cloud.held():  # it does not hold the database when it stops
+        a.signal(signal.SIGSTOP)
+        wait(lambda: is_stopped(a.process.pid if a.process else 0))
     assert same.start().wait(END_S) == 1, "a stopped process still holds its lock"
     cloud.command("manage", "host", "fence", "r2", "--force")
     moved = cloud.manage("host", "evacuate", "r2")

@@ -193,6 +193,7 @@ def test_a_killed_compute_daemon_finishes_what_was_asked_when_it_is_started(lab)
     assert lab.states()[instance] == "rebooting"
     lab.lab("start", "h2", "compute")
     wait(lambda: lab.states()[instance] == "running")
+    wait(lambda: lab.done("h2", instance, "rebooting -> running"))
     assert lab.done("h2", instance, "rebooting -> running") == 1
 
 
@@ -205,6 +206,7 @@ def test_what_stands_still_does_what_was_asked_when_it_goes_on(lab):
     assert lab.states()[instance] == "terminating"
     lab.lab("continue", "h3")
     wait(lambda: instance not in lab.states())
+    wait(lambda: lab.done("h3", instance, "terminating -> terminated"))
     assert lab.done("h3", instance, "terminating -> terminated") == 1
     assert instance not in lab.domains()
 
@@ -225,7 +227,9 @@ def test_a_host_that_is_cut_off_is_down_gets_nothing_and_does_what_was_asked_onc
     wait(lambda: lab.zones()["nova2"] == "available")
     wait(lambda: lab.states()[rebooted] == "running")
     wait(lambda: ended not in lab.states())
+    wait(lambda: lab.done("h2", rebooted, "rebooting -> running"))
     assert lab.done("h2", rebooted, "rebooting -> running") == 1
+    wait(lambda: lab.done("h2", ended, "terminating -> terminated"))
     assert lab.done("h2", ended, "terminating -> terminated") == 1
     assert ended not in lab.domains()
 

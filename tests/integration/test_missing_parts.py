@@ -28,7 +28,7 @@ from tests.integration.doors import (
     Doors,
     Refused,
 )
-from tests.integration.running import RunningCloud, state, wait
+from tests.integration.running import RunningCloud, is_stopped, state, wait
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,8 +48,10 @@ def standing(cloud: RunningCloud, *parts: str) -> Iterator[None]:
     """These processes stand still: the kernel takes what is sent to them, and nobody answers."""
     pids = [cloud.pid(part) for part in parts]
     try:
-        for pid in pids:
-            os.kill(pid or 0, signal.SIGSTOP)
+        with cloud.held():  # none of them holds the database when it stops
+            for pid in pids:
+                os.kill(pid or 0, signal.SIGSTOP)
+            wait(lambda: all(is_stopped(pid or 0) for pid in pids))
         yield
     finally:
         for pid in pids:

@@ -15,7 +15,7 @@ def test_who_was_replaced_reads_the_queue_no_more(
     queue = ("scheduler", "h1")
     bare_cloud.scheduler("h1")
     replaced = bare_cloud.lives["scheduler@h1"]
-    assert rpc.readers([queue]) == {queue: 1}
+    bare_cloud.wait(lambda: rpc.readers([queue]) == {queue: 1})
     bare_cloud.scheduler("h1")
     bare_cloud.wait(replaced.fenced.is_set)
     bare_cloud.wait(lambda: rpc.readers([queue]) == {queue: 1})

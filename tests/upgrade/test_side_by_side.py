@@ -273,6 +273,8 @@ def test_who_asks_a_daemon_for_what_it_is_too_old_for_is_told_which_daemon_it_is
     options("DEFAULT", tag=cloud.tag)
     options("rpc", transport_url=url)
     said = f"the compute daemon of {HOST} is of an older release, without console_output"
+    queue = ("compute", HOST)
+    wait(lambda: rpc.readers([queue]) == {queue: 1}, what="the daemon reads its queue")
     try:
         with pytest.raises(errors.Unavailable, match=said):
             rpc.ask_host(console_output, context.admin(), HOST, id="", max_bytes=1)

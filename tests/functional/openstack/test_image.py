@@ -11,7 +11,7 @@ import urllib.parse
 
 import pytest
 
-from minicloud import context, daemon, errors, wsgi
+from minicloud import context, daemon, errors, rpc, wsgi
 from minicloud.api.openstack.image import data
 from minicloud.cloud import image_bytes
 from minicloud.objectstore import app as store_app
@@ -33,6 +33,7 @@ def store(door, options, tmp_path):
         options("objectstore", url=url)
         yield made
     life.end()
+    rpc.forget_transport()
 
 
 def create(door, who=None, **members):
