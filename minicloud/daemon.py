@@ -105,10 +105,8 @@ class Life:
             self._patiently(lambda: self.manager.let_go(self.host, everything=True))
             raise
         self.take_up(row, booted)
-        self._threads = [
-            concurrency.start("heartbeat", self._beat_for_ever),
-            concurrency.start("sweep", self._sweep_for_ever),
-        ]
+        for name, run in (("heartbeat", self._beat_for_ever), ("sweep", self._sweep_for_ever)):
+            self._threads.append(concurrency.start(name, run))
         concurrency.start("rpc", self.listen)
 
     def take_up(self, row: models.Host, booted: bool) -> None:
@@ -139,7 +137,7 @@ class Life:
         manager = self.manager
         while True:
             LOG.warning("%s was fenced: letting go of what is no longer its own", self.id)
-            if not manager.trusted:
+            if not self._still_trusted():
                 raise errors.Conflict(reason=f"{self.id} is fenced, and the database distrusted")
             manager.let_go(self.host, everything=False)
             checkpoint("daemon.let_go")
@@ -187,8 +185,8 @@ class Life:
     def rest(self, patience_s: float) -> None:
         """Take nothing more and stop what is under way; the row still says that it lives.
 
-        Nothing is done any more after that, not a heartbeat either, but for what takes longer than
-        the patience.
+        Of what had begun nothing is done any more after that, not a heartbeat either, but for what
+        takes longer than the patience.
         """
         until = time.monotonic() + patience_s
         self._over.set()
@@ -251,6 +249,7 @@ class Life:
         """Whether the database is as young as the last heartbeat.  Who takes away what no row
         names asks between the reading of the rows and the taking away: a database that was
         restored before or while the rows were read is found out, however late the next heartbeat.
+        What `let_go` takes away is asked for before: a restore in that moment is not noticed.
         """
         known = self._beats
         found = _beats(self.id)
@@ -259,6 +258,8 @@ class Life:
         return bool(self.manager.trusted)
 
     def _lose_trust(self, found: int) -> None:
+        if found >= self._beats:
+            return  # another thread found it out
         self.manager.trusted = False
         _distrust(self.id, f"{found} heartbeats of {self.id}", str(self._beats))
         self._beats = found  # once the operator trusts it, this is what it knew

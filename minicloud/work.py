@@ -141,7 +141,7 @@ class Queue:
                 self._timer = concurrency.start("later", self._watch_clock)
             self._change.notify_all()
 
-    def take(self, id: str, machine: states.Machine, row: Any) -> bool:
+    def begin(self, id: str, machine: states.Machine, row: Any) -> bool:
         """The claimed row is worked on; False when the daemon was stopped since it was claimed."""
         with self._change:
             if not self._stopped:
@@ -380,7 +380,7 @@ def _finish(
         manager.work.add(key, name, functools.partial(again, True), "suspect")
     elif claim.row is not None:
         ctx = context_of(claim.row)
-        if not manager.work.take(id, machine, claim.row):
+        if not manager.work.begin(id, machine, claim.row):
             _note(machine, claim.row, manager.me, STOPPED, 0, attempts=-1)
             return
         try:

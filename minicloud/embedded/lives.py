@@ -39,10 +39,8 @@ class Lives:
                 life.take_up(row, booted)
                 life.listen()
         self._beat()
-        self._threads = [
-            concurrency.start("heart", self._beat_for_ever),
-            concurrency.start("broom", self._sweep_for_ever),
-        ]
+        for name, run in (("heart", self._beat_for_ever), ("broom", self._sweep_for_ever)):
+            self._threads.append(concurrency.start(name, run))
 
     def end(self) -> None:
         """All are stopped and say so; what is under way is left to the next start."""

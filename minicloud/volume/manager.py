@@ -78,7 +78,8 @@ class Manager(interfaces.Volume):
         heartbeat, not only at the next sweep."""
         self.exports.ping()
         lost = set(self._served) - {id for id, file in self.exports.present().items() if file}
-        for volume_id in {self._served.get(id) for id in lost} - {None}:
+        # the apply puts back what rows name
+        for volume_id in {self._served.pop(id, None) for id in lost} - {None}:
             LOG.warning("the export of volume %s is gone: making it anew", volume_id)
             self.apply_exports(Context("heartbeat"), str(volume_id))
         return {"disk_gib": self.store.total_gib()}
@@ -251,7 +252,8 @@ def _read(tx: Tx, host: str, id: str) -> tuple[int, list[drivers.Export]] | None
 
 @reading
 def _asked(tx: Tx, me: states.Daemon, id: str, wanted: int) -> bool:
-    return hosts.applied(tx, me.id, id) < wanted
+    never = 1  # what `wanted` is before the first change
+    return max(never, hosts.applied(tx, me.id, id)) < wanted
 
 
 @transaction
@@ -260,7 +262,8 @@ def _store(tx: Tx, me: states.Daemon, id: str, wanted: int, portal: str) -> None
         return
     volumes.store_portal(tx, id, portal)
     me.require(tx)
-    hosts.store_applied(tx, me.id, id, wanted)
+    row = tx.get_one(models.Volume, id)  # of a restored database's changes none was applied yet
+    hosts.store_applied(tx, me.id, id, min(wanted, row.wanted))
 
 
 @transaction

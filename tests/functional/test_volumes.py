@@ -40,10 +40,12 @@ def remembered(tx: Tx) -> set[str]:
 
 
 @transaction
-def restore_from_before(tx: Tx, attachment: str) -> None:
+def restore_from_before(tx: Tx, attachment: str, wanted: int) -> None:
     """The database is one of before the attachment, and so of before many heartbeats."""
+    volumes_ = sa.select(models.Volume.id)
+    tx.changed(sa.delete(models.Applied).where(models.Applied.thing.in_(volumes_)))
     tx.changed(sa.delete(models.Attachment).where(models.Attachment.id == attachment))
-    tx.changed(sa.update(models.Volume).values(state="available"))
+    tx.changed(sa.update(models.Volume).values(state="available", wanted=wanted))
     tx.changed(sa.update(models.Host).values(beats=0))
 
 
@@ -389,9 +391,10 @@ def test_a_database_from_before_an_attachment_cuts_no_guest_off(
     cloud: InProcessCloud, storage: Storage, guest: str
 ) -> None:
     id = storage.created()
+    before = volume(id)
     held = storage.attached(id, guest)
     cloud.wait(lambda: all(life._beats > 0 for life in cloud.lives.values()))
-    restore_from_before(held)
+    restore_from_before(held, before.wanted)
     served = cloud.stores["h1"].history
     cloud.lives["volume@h1"].sweep()
     cloud.lives["compute@h1"].sweep()
